@@ -23,7 +23,7 @@ Headers = list[tuple[bytes, bytes]]
 _REF_MAX_CHARACTERS: Final = JOB_ANSWER_OVERHEAD_BYTES // 4  # its text is part of the overhead
 
 
-class JobAnswer(NamedTuple):
+class KeptAnswer(NamedTuple):
     """One encoded answer.
 
     Attributes:
@@ -56,8 +56,8 @@ class JobAnswers:
         self._half_bytes = max_bytes // 2
         # When the recent ones fill a half, they become the earlier ones, and those are dropped: no order has
         # to be maintained.
-        self._recent: dict[str, JobAnswer] = {}
-        self._earlier: dict[str, JobAnswer] = {}
+        self._recent: dict[str, KeptAnswer] = {}
+        self._earlier: dict[str, KeptAnswer] = {}
         self._recent_bytes = 0
         self._earlier_bytes = 0
         self._changing: frozenset[str] | None = frozenset()  # names and ids; None: those of all jobs
@@ -67,11 +67,16 @@ class JobAnswers:
         """The bytes of all answers."""
         return self._recent_bytes + self._earlier_bytes
 
-    def find(self, ref: str) -> JobAnswer | None:
+    @property
+    def is_off(self) -> bool:
+        """Whether none is ever kept."""
+        return not self._half_bytes
+
+    def find(self, ref: str) -> KeptAnswer | None:
         """The answer about the job that a path names, if it is known; see `changing` for its age."""
         return self._recent.get(ref) or self._earlier.get(ref)
 
-    def keep(self, ref: str, answer: JobAnswer) -> None:
+    def keep(self, ref: str, answer: KeptAnswer) -> None:
         """Keep the answer about a row that was read in the same turn of the event loop.
 
         Args:

@@ -203,7 +203,8 @@ def first_created_statement(namespaces: Sequence[str] | None) -> Statement:
 def created_counts_statement(namespaces: Sequence[str] | None, edges: Sequence[int]) -> Statement:
     """One row: for each interval between two edges, the jobs created in it, up to a limit."""
     names = tuple(namespaces or ())
-    scope = f"namespace IN ({', '.join(f'?{at + 1}' for at in range(len(names)))}) AND " if names else ""
+    places = ", ".join(f"?{at + 1}" for at in range(len(names)))
+    scope = "" if namespaces is None else f"namespace IN ({places}) AND "
     first = len(names) + 1
     counts = [
         f"(SELECT count(*) FROM (SELECT 1 FROM jobs WHERE {scope}create_time >= ?{first + place} AND"

@@ -82,7 +82,6 @@ _STATE_NUMBERS: Final = {each: number for number, each in enumerate(StateType)}
 # By value: the hash of an Enum is Python code.
 _STATE_OF_VALUE: Final = {each._value_: number for number, each in enumerate(StateType)}
 _PENDING: Final = _STATE_NUMBERS[StateType.PENDING]
-_TERMINAL_VALUES: Final = frozenset(each._value_ for each in StateType if each.is_terminal)
 _TERMINAL: Final = frozenset(number for each, number in _STATE_NUMBERS.items() if each.is_terminal)
 _STATE_MASK: Final = 0xF
 _VERSION_AT, _REVISION_AT, _SEQUENCE_AT, _NAMESPACE_AT = 4, 36, 68, 116
@@ -147,8 +146,7 @@ class WholeCache(Generic[CachedJob]):
         for job_id, job in jobs.items():
             status = status_of(job)
             size = _size(status, job)
-            is_ended = status.state.state_type._value_ in _TERMINAL_VALUES
-            (self._ended if is_ended else self._active)[job_id] = (job, size)
+            (self._ended if status.state.state_type.is_terminal else self._active)[job_id] = (job, size)
             self._bytes += size
         while len(self._active) + len(self._ended) > self._max_jobs or self._bytes > self._max_bytes:
             job_id, (_, size) = (self._ended or self._active).popitem(last=False)
@@ -516,7 +514,7 @@ class StateTracker(Generic[CachedJob]):
                 known[job_id] = after
                 status = status_of(after)
                 if status.sequence == record.sequence and type(recorded) is Recorded:
-                    visible = before if before is not None and status_of(before).revision else None
+                    visible = before if before is not None and not status_of(before).is_lost else None
                     folded.append(FoldedEvent(record, recorded.event, visible, after))
                 else:
                     self.frozen += 1

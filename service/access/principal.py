@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from jobledger.service.errors import Forbidden
+from jobledger.store.model.subjects import DEFAULT_NAMESPACE
 
 
 class Role(StrEnum):
@@ -90,6 +91,14 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
             f"the token {self.name!r} is for {_listed(self.namespaces or ())}, not for the namespace"
             f" {namespace!r:.80}; use a token for that one"
         )
+
+    def require_some_write(self) -> None:
+        """Require write access to any namespace.
+
+        Raises:
+            Forbidden: the token's role allows none.
+        """
+        self.require_write(min(self.namespaces or (DEFAULT_NAMESPACE,)))
 
     def require_admin(self) -> None:
         """Require the right to administer the installation.

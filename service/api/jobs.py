@@ -52,7 +52,7 @@ from jobledger.service.cursor import format_cursor, parse_cursor
 from jobledger.service.errors import NoLogs, NotReady, Timeout, Unauthorized
 from jobledger.service.feed.hub import Cause, FeedConnection
 from jobledger.service.history import history_item
-from jobledger.service.job_answers import JobAnswer
+from jobledger.service.job_answers import KeptAnswer
 from jobledger.service.limits import (
     HISTORY_DEFAULT_LIMIT,
     HISTORY_MAX_LIMIT,
@@ -189,14 +189,13 @@ def get_usual_job(request: Request[None]) -> Response | None:
     job = request.usual_job()
     if job is None:
         return None
-    response, ref = _present_job(request, job), request.values["id"]
+    response, ref, answers = _present_job(request, job), request.values["id"], request.service.answers
+    if answers.is_off:
+        return response
     # If a job in another namespace has this id as its name, callers who may read that get that one instead.
     is_for_all = request.principal.visible is None or job.status.id != ref
     if response.body and is_for_all and not request.exact_ids:
-        request.service.answers.keep(
-            ref,
-            JobAnswer(job.status.namespace, with_common(response.headers), response.body),
-        )
+        answers.keep(ref, KeptAnswer(job.status.namespace, with_common(response.headers), response.body))
     return response
 
 

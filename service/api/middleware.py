@@ -28,7 +28,7 @@ from jobledger.service.api.request import ENCODED_SLASH
 from jobledger.service.api.response import Response, Stream
 from jobledger.service.api.response_guard import GuardedResponse
 from jobledger.service.errors import NotReady, Unauthorized
-from jobledger.service.job_answers import JobAnswer
+from jobledger.service.job_answers import KeptAnswer
 from jobledger.service.limits import (
     BODIES_MAX_BYTES,
     BODIES_MAX_BYTES_PER_CLIENT,
@@ -197,10 +197,11 @@ class Middleware:
         )
         return response
 
-    def _find_kept(self, scope: Scope) -> JobAnswer | None:
+    def _find_kept(self, scope: Scope) -> KeptAnswer | None:
         path, service = scope["path"], self._service
         if (
-            scope["type"] != "http"
+            service.answers.is_off
+            or scope["type"] != "http"
             or scope["method"] != "GET"
             or not path.startswith(self._paths.kept_prefix)
             or scope["query_string"]

@@ -64,6 +64,10 @@ class Query:
         """All values of a repeated parameter, each as it was sent."""
         return tuple(self._values.get(name, ()))
 
+    def others(self, name: str) -> list[tuple[str, str]]:
+        """All parameters but one, decoded."""
+        return [(each, value) for each, values in self._values.items() if each != name for value in values]
+
     def selector(self, name: str = "labels") -> tuple[Requirement, ...]:
         """A label selector; all of them, if it was sent several times."""
         return tuple(found for text in self._values.get(name, ()) for found in parse_selector(text))

@@ -96,6 +96,7 @@ async def show_job(request: Request[Any]) -> Response:
         tags=tags["Items"],
         point=answer.get("Sequence", 0),
         has_later=bool(url.at) and await _has_later(request, job),
+        state_type=StateType(job["State"]["StateType"]),
         states=[str(each) for each in StateType],
         may_write=not url.at and request.principal.may_write(job["Namespace"]),
         note=NOTES.get(query.text("note"), ""),

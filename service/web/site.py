@@ -90,7 +90,7 @@ def page(
         async def handler(request: Request[Any]) -> Response | Stream:
             token = zones.CURRENT.set(zones.Zone())
             try:
-                zones.CURRENT.set(zone := zones.zone_of(request.query_string.decode("latin-1")))
+                zones.CURRENT.set(zone := zones.zone_of(request.query))
                 return _in_zone(await _admitted(request, view, requires), zone)
             except AtOwner:
                 raise  # the router passes the request on

@@ -17,7 +17,7 @@ from jobledger.service.limits import (
     UI_STOP_PAGES,
 )
 from jobledger.service.web.calls import call
-from jobledger.service.web.jobs import Row, Rows, may_write
+from jobledger.service.web.jobs import Row, Rows
 from jobledger.service.web.list_state import ListState, read_state
 from jobledger.service.web.site import page, render, see_other, words_of
 from jobledger.service.web.texts import whole_number
@@ -25,9 +25,8 @@ from jobledger.service.wire import paths
 from jobledger.service.wire.jobs import JobCounts
 from jobledger.store.model.errors import InvalidInput, JobledgerError
 from jobledger.store.model.job import StateType
-from jobledger.store.model.subjects import DEFAULT_NAMESPACE
 
-_FINISHED: Final = frozenset({"Completed", "Failed", "Stopped"})
+_FINISHED: Final = frozenset(str(each) for each in StateType if each.is_terminal)
 _decode_rest: Final = msgspec.json.Decoder(list[tuple[str, int]]).decode
 
 
@@ -142,9 +141,10 @@ def _require_some_write(request: Request[Any], state: ListState) -> None:
     Raises:
         Forbidden: for them.
     """
-    if not may_write(request, state._replace(at="")):
-        principal = request.principal
-        principal.require_write(state.namespace or min(principal.visible or (DEFAULT_NAMESPACE,)))
+    if state.namespace:
+        request.principal.require_write(state.namespace)
+    else:
+        request.principal.require_some_write()
 
 
 async def _selected(request: Request[Any], jobs: list[str]) -> _Found:

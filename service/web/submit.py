@@ -16,7 +16,6 @@ from jobledger.service.web.site import page, render, see_other, words_of
 from jobledger.service.web.spec_positions import line_of_message, lines_of_paths
 from jobledger.service.wire import paths
 from jobledger.store.model.errors import InvalidInput, InvalidSpec, JobledgerError, JobNotFound, Problem
-from jobledger.store.model.subjects import DEFAULT_NAMESPACE
 from jobledger.store.spec.formats import Format, parse
 from jobledger.store.spec.reader import load_spec
 
@@ -85,14 +84,14 @@ async def show_form(request: Request[Any]) -> Response:
         draft = Draft(await text_of_spec(request, job), job=job["ID"])
         request.principal.require_write(job["Namespace"])
     else:
-        _require_some_write(request)
+        request.principal.require_some_write()
     return _form(request, draft, await _preview(request, draft))
 
 
 @page("POST", paths.UI_SUBMIT_CHECK, "uiSubmitCheck")
 async def check(request: Request[Any]) -> Response:
     """The problems of a text and what it would change: the part of the form below the text."""
-    _require_some_write(request)
+    request.principal.require_some_write()  # the operation checks the namespace of the spec
     draft = _draft(request)
     return _form(request, draft, await _preview(request, draft))
 
@@ -100,7 +99,7 @@ async def check(request: Request[Any]) -> Response:
 @page("POST", paths.UI_SUBMIT, "uiSubmitPost")
 async def submit(request: Request[Any]) -> Response:
     """Write the spec, if the job is still what the reader saw; show first what was not shown yet."""
-    _require_some_write(request)
+    request.principal.require_some_write()  # the operation checks the namespace of the spec
     draft = _draft(request)
     checked = await _check(request, draft)
     if checked.values is None or draft.revision is None:
@@ -117,11 +116,6 @@ async def submit(request: Request[Any]) -> Response:
         return _form(request, draft, context, status=400)
     note = "submit" if answer["EvaluationID"] else "unchanged"
     return see_other(JobUrl(answer["JobID"]).to(note=note))
-
-
-def _require_some_write(request: Request[Any]) -> None:
-    """Refuse callers who may write nothing; the operation checks the namespace of the spec."""
-    request.principal.require_write(min(request.principal.visible or (DEFAULT_NAMESPACE,)))
 
 
 def _form(request: Request[Any], draft: Draft, context: dict[str, Any], *, status: int = 200) -> Response:

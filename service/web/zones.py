@@ -9,9 +9,10 @@ from contextvars import ContextVar
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 from typing import Final, NamedTuple
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import quote, urlencode
 from zoneinfo import ZoneInfo
 
+from jobledger.service.api.query import Query
 from jobledger.service.wire import paths
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.timestamps import NANOSECONDS_PER_SECOND, format_rfc3339
@@ -54,21 +55,14 @@ def current() -> Zone:
     return CURRENT.get(Zone())
 
 
-def zone_of(query_string: str) -> Zone:
+def zone_of(query: Query) -> Zone:
     """The zone that a URL names.
 
     Raises:
         InvalidInput: it is not a time zone.
     """
-    if f"{PARAMETER}=" not in query_string:
-        return Zone()
-    try:
-        pairs = parse_qsl(query_string, max_num_fields=1_000)
-    except ValueError:
-        raise InvalidInput("the query has more than 1,000 fields: send fewer") from None
-    name = next((value for key, value in reversed(pairs) if key == PARAMETER), _UTC)
-    others = urlencode([(key, value) for key, value in pairs if key != PARAMETER])
-    return Zone(name, zone_info(name), f"?{others}")
+    name = query.text(PARAMETER)
+    return Zone(name, zone_info(name), f"?{urlencode(query.others(PARAMETER))}") if name else Zone()
 
 
 @lru_cache(maxsize=64)

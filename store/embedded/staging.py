@@ -152,19 +152,16 @@ class Staging:
         """Links every stream; looks for a moment between two batches, unless that failed a moment ago."""
         began = time.monotonic()
         until = began + LINK_SECONDS if began >= self._search_at else began
-        while left := self._link():
-            now = time.monotonic()
-            if now >= until:
-                if until > began:
-                    self._search_at = now + self._unlinked.next_seconds()
-                break
+        while (left := self._link()) and time.monotonic() < until:
             time.sleep(_LINK_POLL_SECONDS)
-        else:
+        if left is None:
             self._search_at = float("-inf")
             if self._unlinked.attempts >= LINK_FAILURES_REPORTED:
                 self._report_in_memory()
             self._unlinked.reset()
             return
+        if until > began:
+            self._search_at = time.monotonic() + self._unlinked.next_seconds()
         if self._unlinked.attempts >= LINK_FAILURES_REPORTED:
             self._report(f"a batch keeps {left}")
 

@@ -10,7 +10,7 @@ import re
 import ssl
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from nats.aio.client import Client, Srv
@@ -240,6 +240,19 @@ def read_message(subject: str, reply: str, payload: bytes, header: bytes) -> Mes
     return Message(subject, reply, payload, Headers(header) if header else None)
 
 
+@contextmanager
+def _cancellable() -> Iterator[None]:
+    """Raises a cancellation of the task that the library drops.
+
+    It does so while it flushes, and, before Python 3.12, if an answer arrives with it (`asyncio.wait_for`).
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    yield
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+
+
 class Connection:
     """A connection that reconnects by itself; returned by `open`."""
 
@@ -367,7 +380,8 @@ class Connection:
         if not self._client.is_connected:
             raise LogUnavailable("no connection to nats-server; try again")
         try:
-            await self._client.publish_all(messages)
+            with _cancellable():
+                await self._client.publish_all(messages)
         except NatsError as error:
             raise LogUnavailable(f"cannot send to nats-server: {_describe(error)}; try again") from error
         except OSError:  # the connection broke while sending: the messages may have arrived
@@ -388,15 +402,12 @@ class Connection:
             LogUnavailable: there is no answer in time.
         """
         self._check_open()
-        task = asyncio.current_task()
-        cancelled_before = task.cancelling() if task is not None else 0
         started = _clock()
         try:
-            message = await self._client.request(subject, payload, timeout=timeout_seconds, headers=headers)
-            # Before Python 3.12, `asyncio.wait_for`, which the library uses, drops a cancellation that
-            # arrives together with the answer.
-            if task is not None and task.cancelling() > cancelled_before:
-                raise asyncio.CancelledError
+            with _cancellable():
+                message = await self._client.request(
+                    subject, payload, timeout=timeout_seconds, headers=headers
+                )
         except NoRespondersError:
             raise NoResponders(
                 f"{subject} has no responder: JetStream is off, or the stream has no leader at the moment"

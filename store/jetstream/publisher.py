@@ -140,11 +140,7 @@ class Publisher:
             await asyncio.sleep(0)
             raise
         if self._is_alone and not self._pending_count() and self._connection.is_up:
-            task = asyncio.current_task()
-            cancelled_before = task.cancelling() if task is not None else 0
             await self._send_singles([pending])  # at once: the loop would take some turns of the event loop
-            if task is not None and task.cancelling() > cancelled_before:  # the library drops a cancellation
-                raise asyncio.CancelledError
         else:
             self._queue.append(pending)
             self._work.set()
@@ -336,7 +332,7 @@ class Publisher:
             tokens.append(token)
         try:
             await self._connection.publish_all(messages)
-        except LogError as error:  # nothing was sent
+        except LogError as error:  # without a connection: nothing was sent
             for token in tokens:
                 if (unsent := self._remove_in_flight(token)) is not None:
                     unsent.fail(error)

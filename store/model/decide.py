@@ -129,7 +129,7 @@ def decide_rerun(job: Job | None, spec: bytes | None, *, job_id: str) -> Decisio
     if job is None:
         raise not_found(job_id)
     state_type = job.status.state.state_type
-    if not (state_type.is_terminal or state_type is StateType.RUNNING):
+    if not state_type.has_started:
         raise JobNotRerunnable(
             f"job {job_id} is {state_type} and cannot be rerun: it has not started; wait until it is running"
             " or finished, or stop it first"

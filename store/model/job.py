@@ -21,6 +21,11 @@ class StateType(enum.StrEnum):
         """Whether only a new spec version changes this state."""
         return self is _COMPLETED or self is _FAILED or self is _STOPPED
 
+    @property
+    def has_started(self) -> bool:
+        """Whether a job in this state runs or has run, so that it can be rerun."""
+        return self is StateType.RUNNING or self.is_terminal
+
 
 # Compared by identity: the hash of an Enum is Python code, and the fold checks every event.
 _COMPLETED, _FAILED, _STOPPED = StateType.COMPLETED, StateType.FAILED, StateType.STOPPED

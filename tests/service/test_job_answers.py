@@ -2,29 +2,14 @@
 
 import pytest
 
-from jobledger.service.job_answers import JobAnswer, JobAnswers
+from jobledger.service.job_answers import JobAnswers, KeptAnswer
 from jobledger.service.limits import JOB_ANSWER_MAX_BYTES, JOB_ANSWER_OVERHEAD_BYTES, JOB_ANSWERS_MAX_BYTES
-from jobledger.store.model.job import JobStatus, State, StateType
+from jobledger.store.model.job import JobStatus
+from tests.support.statuses import job_status
 
 
-def answer(size_bytes: int = 100) -> JobAnswer:
-    return JobAnswer("default", [], b"x" * (size_bytes - JOB_ANSWER_OVERHEAD_BYTES))
-
-
-def status(job_id: str, name: str) -> JobStatus:
-    return JobStatus(
-        id=job_id,
-        namespace="default",
-        name=name,
-        state=State(state_type=StateType.PENDING),
-        version=1,
-        revision=1,
-        create_time=1,
-        modify_time=1,
-        created_sequence=1,
-        spec_sequence=1,
-        sequence=1,
-    )
+def answer(size_bytes: int = 100) -> KeptAnswer:
+    return KeptAnswer("default", [], b"x" * (size_bytes - JOB_ANSWER_OVERHEAD_BYTES))
 
 
 def test_an_answer_is_found_until_its_job_changes() -> None:
@@ -32,14 +17,14 @@ def test_an_answer_is_found_until_its_job_changes() -> None:
     kept = JobAnswers()
     for ref in ("j-1", "etl", "j-2"):
         kept.keep(ref, answer(1_000))
-    kept.changing([status("j-1", "etl")])
+    kept.changing([job_status(id="j-1", name="etl")])
     assert [kept.find(ref) is None for ref in ("j-1", "etl", "j-2")] == [True, True, False]
     kept.changing(None)
     assert kept.find("j-2") is None
     assert kept.size_bytes == 0
 
 
-@pytest.mark.parametrize("changing", [[status("j-1", "etl")], None])
+@pytest.mark.parametrize("changing", [[job_status(id="j-1", name="etl")], None])
 def test_nothing_is_kept_of_a_job_while_its_row_changes(changing: list[JobStatus] | None) -> None:
     """A read may return the row of before the commit; after it, the new row is kept."""
     kept = JobAnswers()
@@ -62,7 +47,7 @@ def test_answers_use_a_limited_number_of_bytes() -> None:
         assert kept.find(f"j-{number}") is not None
     assert kept.find("j-60") is None
     for number in range(100):
-        kept.changing([status(f"j-{number}", "")])
+        kept.changing([job_status(id=f"j-{number}", name="")])
     assert kept.size_bytes == 0
 
 

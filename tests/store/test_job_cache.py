@@ -7,26 +7,15 @@ import pytest
 from jobledger.store import job_cache as cache
 from jobledger.store.job_cache import CachedJob, JobCache, KeyedLocks
 from jobledger.store.model.errors import LogBusy
-from jobledger.store.model.job import Job, JobStatus, State, StateType
+from jobledger.store.model.job import Job, State, StateType
+from tests.support.statuses import job_status
 
 
 def known(
     sequence: int = 1, *, spec: bytes = b"{}", state: State | None = None, base: CachedJob | None = None
 ) -> CachedJob:
     """Return a job as seen at a sequence."""
-    status = JobStatus(
-        id="j",
-        namespace="default",
-        name="etl",
-        state=state or State(StateType.PENDING),
-        version=1,
-        revision=1,
-        create_time=1,
-        modify_time=1,
-        created_sequence=1,
-        spec_sequence=1,
-        sequence=sequence,
-    )
+    status = job_status(state=state or State(StateType.PENDING), sequence=sequence)
     return CachedJob("jobs.default.00.j", Job(status=status, spec=spec), sequence, base)
 
 

@@ -158,32 +158,23 @@ function pollAfter(delay) {
   timer = setTimeout(poll, delay);
 }
 
-function pausePolling() {
-  if (status.dataset.state === "signed-out") return;
-  togglePause();
-  showSequence();
-  if (!isPaused) pollAfter(0);
-}
-
 function startPolling() {
-  document.getElementById("live-pause").addEventListener("click", pausePolling);
+  startPause(() => pollAfter(0));
   document.addEventListener("visibilitychange", () => { if (!document.hidden) pollAfter(0); });
   showSequence();
   pollAfter(Number(status.dataset.poll) * 1000);
 }
 
-function togglePause() {
-  isPaused = !isPaused;
+function startPause(resume) {
   const button = document.getElementById("live-pause");
-  button.setAttribute("aria-pressed", String(isPaused));
-  button.textContent = isPaused ? "Resume" : "Pause";
-}
-
-function pause() {
-  if (status.dataset.state === "signed-out") return;
-  togglePause();
-  showSequence();
-  if (!isPaused) schedule(0);
+  button.addEventListener("click", () => {
+    if (status.dataset.state === "signed-out") return;
+    isPaused = !isPaused;
+    button.setAttribute("aria-pressed", String(isPaused));
+    button.textContent = isPaused ? "Resume" : "Pause";
+    showSequence();
+    if (!isPaused) resume();
+  });
 }
 
 function connect() {
@@ -207,6 +198,6 @@ export function startLive() {
   if (!status) return;
   sequence = Number(status.dataset.after);
   if (status.dataset.poll) return startPolling();
-  document.getElementById("live-pause").addEventListener("click", pause);
+  startPause(() => schedule(0));
   connect();
 }

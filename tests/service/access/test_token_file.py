@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -151,3 +152,23 @@ def test_a_process_that_starts_while_the_file_is_missing_refuses_if_there_were_t
     replaced = TokenFile(path, clock=late, requires_tokens=True)
     assert not replaced.is_open
     assert "was removed" in replaced.fault
+
+
+def test_a_file_that_another_thread_closes_meanwhile_revokes_no_token(tmp_path: Path) -> None:
+    """The request is refused because of the file, so its client keeps the token."""
+    tokens = TokenFile(tmp_path / "tokens.json", clock=late, poll_seconds=3_600)
+    token, text = tokens.create("ci", Role.ADMIN)
+    tokens.refresh()
+
+    class Closing(dict[bytes, Any]):
+        def get(self, *_: object) -> None:
+            tokens._close("it cannot be read")
+
+    questions: tuple[tuple[Callable[[Any], object], object], ...] = (
+        (tokens.lookup, bearer(text)),
+        (tokens.principal_of, token.id),
+    )
+    for ask, told in questions:
+        tokens._fault, tokens._live = "", Closing()
+        with pytest.raises(NotReady):
+            ask(told)

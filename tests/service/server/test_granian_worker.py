@@ -68,6 +68,18 @@ async def test_the_event_loop_answers_what_fails_on_the_servers_thread(
     assert "can't answer a request on the server's thread" in caplog.text
 
 
+async def test_the_event_loop_answers_what_cannot_be_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Granian refuses a message of an unknown type."""
+    unknown = {"type": "http.response.unknown"}
+    monkeypatch.setattr(Middleware, "answer_now", lambda *_: (unknown, unknown))
+    async with served_api(tmp_path) as (_, client):
+        ok(await client.put(_JOBS, json=job_body("etl")))
+        ok(await client.get(f"{_JOBS}/etl"))
+    assert "can't send an answer on the server's thread" in caplog.text
+
+
 @pytest.mark.parametrize("writes", [5, pytest.param(80, marks=pytest.mark.slow)])
 async def test_a_client_reads_its_own_write_while_others_write(
     tmp_path: Path, answered: list[int], writes: int

@@ -331,3 +331,30 @@ async def test_a_number_with_thousands_of_digits_is_no_failure(
         assert (await client.get(path)).status_code < 500, path
     form = {"do": "rerun", "version": digits, "revision": "3"}
     assert (await client.post(change(job), data=form)).status_code in {400, 404}
+
+
+async def test_a_job_is_offered_what_its_state_allows(ui: tuple[Service, httpx.AsyncClient]) -> None:
+    """A rerun once it has started, a stop until it has ended."""
+    _, client = ui
+    job_id = str(ok(await client.put(paths.JOBS, json=job_body("states")))["JobID"])
+    for state, is_rerun, is_stopped in (
+        ("Pending", False, True),
+        ("Queued", False, True),
+        ("Running", True, True),
+        ("Completed", True, False),
+    ):
+        if state != "Pending":
+            ok(await client.put(paths.expand(paths.JOB_STATE, id=job_id), json={"StateType": state}))
+        page = checked_page(await client.get(url(job_id)))
+        offered = [each for each in page.texts("a") if each in {"Rerun", "Stop…"}]
+        assert offered == ["Rerun"] * is_rerun + ["Stop…"] * is_stopped, state
+
+
+async def test_the_document_of_a_past_revision_is_that_revision(
+    ui: tuple[Service, httpx.AsyncClient], job: str
+) -> None:
+    """The link to JSON shows what the page shows."""
+    _, client = ui
+    page = checked_page(await client.get(url(job, at="r1")))
+    (link,) = [each for each in page.links() if each.startswith(paths.expand(paths.JOB, id=job) + "?")]
+    assert ok(await client.get(link))["Job"]["Revision"] == 1

@@ -212,6 +212,22 @@ async def test_problems_are_shown_while_typing(service: RunningService, browser:
     assert "The spec was accepted" in await browser.run("document.body.innerText")
 
 
+async def test_a_refused_refresh_is_shown_and_tried_again(service: RunningService, browser: Browser) -> None:
+    """The page does not call old rows live."""
+    await browser.open(f"{service.url}/ui/?name=job-04")
+    await browser.until(LIVE)
+    await browser.run(
+        "void (window.ours = window.fetch,"
+        " window.fetch = () => Promise.resolve(new Response('', {status: 503})))"
+    )
+    await asyncio.to_thread(set_state, service, "job-04", "Running")
+    await browser.until("document.getElementById('live').dataset.state === 'reconnecting'")
+    assert "Running" not in await browser.run(f"{row_of('job-04')}.innerText")
+    await browser.run("void (window.fetch = window.ours)")
+    await browser.until(f"{row_of('job-04')}.innerText.includes('Running')")
+    await browser.until(LIVE)
+
+
 async def test_the_timeline_is_live(service: RunningService, browser: Browser) -> None:
     """A new event appears in the table, and the state at the top."""
     await browser.open(f"{service.url}{paths.expand(paths.UI_JOB, id='job-03')}")
@@ -239,6 +255,10 @@ async def test_pages_of_operators_are_live(service: RunningService, browser: Bro
     assert await browser.run(chosen) == oldest
     await browser.run("document.getElementById('live-pause').click()")
     assert await browser.run("document.getElementById('live').dataset.state") == "paused"
+    asked = "window.asked = 0, window.fetch = () => { window.asked++; return Promise.reject(); }"
+    await browser.run(f"void ({asked})")
+    await browser.run("void document.dispatchEvent(new Event('visibilitychange'))")  # polls at once
+    assert await browser.run("new Promise(done => setTimeout(() => done(window.asked), 20))") == 0
 
 
 async def test_a_zone_holds_for_what_scripts_show(service: RunningService, browser: Browser) -> None:

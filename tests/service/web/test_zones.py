@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from jobledger.service.api.query import Query
 from jobledger.service.web.zones import Zone, in_zone, keep_zone, keep_zone_in, read_local, zone_info, zone_of
 from jobledger.service.wire import paths
 from jobledger.service.wiring import Service
@@ -36,7 +37,7 @@ async def ui(tmp_path: Path) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]
 def test_a_time_is_shown_in_the_zone(zone: str, text: str) -> None:
     """To the second."""
     assert NOON is not None
-    assert in_zone(NOON, zone_of(f"tz={zone}")) == text
+    assert in_zone(NOON, zone_of(Query(f"tz={zone}".encode()))) == text
 
 
 def test_a_time_outside_the_calendar_is_shown_in_utc() -> None:
@@ -155,8 +156,8 @@ async def test_filters_are_read_in_the_zone(ui: tuple[Service, httpx.AsyncClient
     job = ok(await client.get(paths.expand(paths.JOB, id=answer["JobID"])))["Job"]
     second = job["CreateTime"] // 10**9 * 10**9
     for zone in ("UTC", "Asia/Tokyo", "America/New_York"):
-        local = in_zone(second, zone_of(f"tz={zone}")).replace(" ", "T")
-        after = in_zone(second + 10**9, zone_of(f"tz={zone}")).replace(" ", "T")
+        local = in_zone(second, zone_of(Query(f"tz={zone}".encode()))).replace(" ", "T")
+        after = in_zone(second + 10**9, zone_of(Query(f"tz={zone}".encode()))).replace(" ", "T")
         for query, is_found in (
             ({"created_from": local, "created_to": after}, True),
             ({"created_from": after}, False),
@@ -164,6 +165,14 @@ async def test_filters_are_read_in_the_zone(ui: tuple[Service, httpx.AsyncClient
             answer = await client.get("/ui/", params={**query, "tz": zone})
             assert (f"row-{job['ID']}" in answer.text) is is_found, (zone, query)
     checked_page(await client.get("/ui/?tz=nowhere"), 400)
+
+
+async def test_a_zone_among_too_many_parameters_is_refused(ui: tuple[Service, httpx.AsyncClient]) -> None:
+    """On the public page as well."""
+    _, client = ui
+    many = "&".join(f"a={number}" for number in range(1_001))
+    for path in (paths.UI_JOBS, paths.UI_SIGN_IN):
+        checked_page(await client.get(f"{path}?tz=Asia/Tokyo&{many}"), 400)
 
 
 def _utc(time_ns: int) -> str:

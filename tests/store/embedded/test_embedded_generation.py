@@ -477,14 +477,18 @@ def test_files_are_cloned_if_the_file_system_supports_it(
     assert kept.read_bytes() == b"records"
 
 
+async def write_events(server: EmbeddedServer, count: int) -> None:
+    log = await JetStreamLog.connect(server.url)
+    await fill(log, count)
+    await log.close()
+
+
 async def test_a_start_without_what_is_known_is_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A file that cannot be read is not a missing one, which would prove less. A damaged one is reported."""
     async with EmbeddedServer(tmp_path) as server:
-        log = await JetStreamLog.connect(server.url)
-        await fill(log, 3)
-        await log.close()
+        await write_events(server, 3)
     known = tmp_path / RECOVERY_FOLDER / "known.json"
     known.rename(known.with_name("away"))
     known.symlink_to(known)  # root may read any file that exists
@@ -504,9 +508,7 @@ async def test_what_is_known_is_not_replaced_while_it_cannot_be_read(
 ) -> None:
     """By less: it is logged once, and recorded again when it can be read."""
     async with EmbeddedServer(tmp_path) as server:
-        log = await JetStreamLog.connect(server.url)
-        await fill(log, 3)
-        await log.close()
+        await write_events(server, 3)
         known = tmp_path / RECOVERY_FOLDER / "known.json"
         away = known.rename(known.with_name("away"))
         known.symlink_to(known)

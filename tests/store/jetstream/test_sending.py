@@ -4,8 +4,10 @@ import asyncio
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import urlparse
+
+import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog
 from jobledger.store.jetstream.connection import Connection, Outgoing
@@ -82,3 +84,24 @@ async def test_messages_arrive_in_the_order_of_sending(server: EmbeddedServer) -
         assert arrived == sent
     finally:
         await connection.close()
+
+
+async def test_a_cancelled_lone_append_ends(
+    jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although the client library drops a cancellation while it flushes."""
+    sending = asyncio.Event()
+
+    async def flush(_: object) -> None:
+        with suppress(asyncio.CancelledError):
+            sending.set()
+            await asyncio.Event().wait()
+
+    assert await jetstream_log.append(draft("first"), expect=0) == Appended(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(jetstream_log._connection._client, "publish_all", flush)
+        appending = asyncio.create_task(jetstream_log.append(draft("second"), expect=0))
+        await sending.wait()
+        appending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await appending
